@@ -299,15 +299,18 @@ class _JobRun:
             if not opened.invited:
                 if opened.renewed_s:
                     await collector.catch_up(events)
-                await invitations.send(
-                    context.broker, opened, nonce, clock.left_s, self._store.states, only=collector.awaited
-                )
-                collector.collection.invited_s = context.timer()
-                # Once this is on record, a crash is followed by `resumed`: nobody announces the opening again.
-                await context.announcer.settle(opened.id)
-                await self._store.change(invited=True)
+                await self._invite(collector, nonce, clock.left_s)
             await self._collect(collector, rules, events)
         background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
+
+    async def _invite(self, collector: Collector, nonce: str, lasts_s: float) -> None:
+        """Send the open round's tasks to the clients that it waits for."""
+        record, context = self.record, self._context
+        await invitations.send(context.broker, record, nonce, lasts_s, self._store.states, only=collector.awaited)
+        collector.collection.invited_s = context.timer()
+        # Once this is on record, a crash is followed by `resumed`: nobody announces the opening again.
+        await context.announcer.settle(record.id)
+        await self._store.change(invited=True)
 
     async def _collect(self, collector: Collector, rules: RoundRules, events: JobEvents) -> None:
         """Collect the open round's updates, or count again those that were counted before a crash, and close it."""
